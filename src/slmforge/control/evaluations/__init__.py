@@ -1,0 +1,1 @@
+"""Evaluations: base against tuned, on the same held-out rows."""

@@ -1,0 +1,1 @@
+"""Experiments: resolve a request into a spec, follow its run."""

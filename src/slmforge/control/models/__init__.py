@@ -1,0 +1,1 @@
+"""Models: the catalogue's, others by hub id or folder, and those that experiments made."""
