@@ -16,8 +16,12 @@ BOM = b"\xef\xbb\xbf"
 MAX_RECORD_BYTES = 16 << 20
 
 _HEAD_BYTES = 1 << 20
-_SPLIT_NAMES = rb"train|training|test|validation|valid|val|eval|evaluation|dev"
-_FIRST_SPLIT = re.compile(rb'\{\s*"(?:%s)"\s*:\s*\[' % _SPLIT_NAMES)
+# An object of splits begins with a list of rows; a single record may begin with a list too, but then of turns.
+_FIRST_SPLIT = re.compile(
+    rb'\{\s*"(?:(?:train|training|test|validation|valid|val|eval|evaluation|dev)"\s*:\s*\['
+    rb'|[^"]*"\s*:\s*\[\s*\{\s*"(?!role"|content"|from"|value"))',
+    re.IGNORECASE,
+)
 _OPEN_DOCUMENT = re.compile(rb'\{(?:\s*"[^"]*"\s*:\s*[\[{])?')
 _OTHER_KINDS = {
     b"PAR1": ("a Parquet file", "save it as CSV, JSON or JSONL"),
@@ -90,8 +94,8 @@ def too_long(number: int, line: int) -> Defect:
 def _json_or_jsonl(text: bytes) -> Format:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first, others = lines[0], lines[1:]
-    if _is_object(first):
-        return "json" if not others and _FIRST_SPLIT.match(first) else "jsonl"
+    if _is_object(first) and others:
+        return "jsonl"
     if _FIRST_SPLIT.match(text) or _OPEN_DOCUMENT.fullmatch(first):
         return "json"
     # One broken line does not make a JSONL file a JSON document.

@@ -45,7 +45,10 @@ def read_json(file: BinaryIO, split: str | None) -> Iterator[Row | Defect]:
 
 
 def json_splits(file: BinaryIO) -> dict[str, int] | None:
-    """How many records each list of a JSON object holds, in the order of the file; None when it is an array."""
+    """How many records each list of a JSON object holds, in the order of the file; None when it is an array.
+
+    Raises `UnreadableFile` for a broken document, and for an object without lists.
+    """
     feed = _LineFeed(file)
     counts: dict[str, int] = {}
     depth, key = 0, ""
@@ -63,6 +66,9 @@ def json_splits(file: BinaryIO) -> dict[str, int] | None:
             elif depth == 2 and key in counts and event != "map_key":
                 counts[key] += 1
             depth += event in ("start_map", "start_array")
+    if not counts:
+        message = "The JSON document is one object; upload an array of objects, or an object of such arrays by split."
+        raise UnreadableFile("no_rows", message)
     return counts
 
 
