@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src"
-FILES = sorted(SOURCE.rglob("*.py"))
+FILES = sorted(path for path in SOURCE.rglob("*.py") if "versions" not in path.parts)  # migrations are generated
 LONGEST_FILE_LINES = 300
 LONGEST_FUNCTION_LINES = 60
 
