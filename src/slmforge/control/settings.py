@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,7 +36,7 @@ class Settings(BaseSettings):
         folder = self.data.absolute()
         object.__setattr__(self, "data", folder)
         if not self.database_url:
-            object.__setattr__(self, "database_url", f"sqlite:///{folder / 'slmforge.db'}")
+            object.__setattr__(self, "database_url", f"sqlite:///{quote(str(folder / 'slmforge.db'))}")
         if not self.storage_url:
             object.__setattr__(self, "storage_url", (folder / "blobs").as_uri())
         return self
