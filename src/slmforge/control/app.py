@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from slmforge import __version__
 from slmforge.blobs import open_store
 from slmforge.control import health, problems
+from slmforge.control.body_limit import BodyLimit
 from slmforge.control.database import Database
 from slmforge.control.datasets import api as datasets
 from slmforge.control.evaluations import api as evaluations
@@ -28,10 +29,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         lifespan=_lifespan,
         dependencies=[Depends(expected_host)],
-        max_body_size=settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES,
-        # Invalid input is a 400 here; without this the generated documents would promise a 422.
-        responses=problems.responses(400),
+        responses=problems.ALWAYS,
     )
+    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES)
     app.state.settings = settings
     app.state.database = Database(settings.database_url)
     app.state.store = open_store(settings.storage_url)

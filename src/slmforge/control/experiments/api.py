@@ -147,7 +147,11 @@ def metrics(
     return [MetricRead(number=e.number, at=e.at, step=e.payload["step"], values=e.payload["values"]) for e in found]
 
 
-@router.get("/{experiment_id}/logs", response_class=PlainTextResponse, responses=responses(404))
+@router.get(
+    "/{experiment_id}/logs",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": "2026-01-11 09:31:08 started on cpu\n"}}}, **responses(404)},
+)
 def logs(session: Reading, caller: Caller, experiment_id: ExperimentId, after: After = 0, limit: Limit = 10_000) -> str:
     """The course of the training as lines of text."""
     experiment: Experiment = experiments.get(session, caller, experiment_id)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from slmforge.contract.spec import Base, HeldOut, Lora, Optimization, ScratchBase, Task
+from slmforge.control.errors import Invalid
 
 TOKENS_PER_BYTE = 0.3  # of English CSV and JSONL under a BPE; only sizes the defaults, never reported
 
@@ -70,7 +71,10 @@ class Resolved:
 
 
 def resolve(asked: TrainingConfig, base: Base, task: Task, rows: int, size_bytes: int) -> Resolved:
-    """Fill the gaps. `rows` and `size_bytes` are those of the training file."""
+    """Fill the gaps. `rows` and `size_bytes` are those of the training file.
+
+    Raises `Invalid` for settings of a method that is not the one in force.
+    """
     sent = asked.model_dump(exclude_none=True)
     scratch = isinstance(base, ScratchBase)
     values: dict[str, Any] = {}
@@ -95,7 +99,11 @@ def resolve(asked: TrainingConfig, base: Base, task: Task, rows: int, size_bytes
     steps = math.ceil(max(1, rows - min(held_out, rows * values["held_out_fraction"])) / values["batch_size"])
     total = max(1, math.ceil(steps * values["num_epochs"]))
     default("eval_every_steps", max(1, total // 10), "ten looks at the held-out loss over the whole training")
-    if values["method"] == "lora":
+    if values["method"] != "lora":
+        for name in sent:
+            if name.startswith("lora_"):
+                raise Invalid(f'training_config.{name}: it goes with method "lora"; leave it out, or set the method.')
+    else:
         default("lora_rank", 16, "enough for data of this size; more rank costs memory and seldom helps")
         default("lora_alpha", 32.0, "kept fixed while the rank varies, so that the learning rate keeps its meaning")
         default("lora_dropout", 0.0, "a few epochs over small data are regularised enough by the rank")

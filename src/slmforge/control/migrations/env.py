@@ -1,13 +1,13 @@
 """Alembic's entry: migrates the database whose connection the caller hands over."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 
 from slmforge.control.tables import Table, UtcDateTime
 
 
-def render_item(kind: str, item: Any, _autogen: Any) -> str | bool:
+def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """Write the plain type: a migration must not change with the code."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
 
