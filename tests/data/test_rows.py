@@ -60,6 +60,7 @@ def test_the_format_is_told_from_the_content(content: bytes, expected: Format) -
     [
         (b"", "empty_file", "empty"),
         (b"\xef\xbb\xbf \n\n", "empty_file", "empty"),
+        (b"%PDF-1.7\n", "unsupported_format", "PDF"),
         (b"PAR1\0\0", "unsupported_format", "Parquet"),
         (b"\x1f\x8b\x08\0", "unsupported_format", "decompress"),
         ("text,label\n".encode("utf-16"), "unsupported_format", "UTF-8"),
@@ -165,6 +166,7 @@ def test_an_array_has_no_splits() -> None:
         (b'[\n{"a": 1},\n]\n', "broken_json", "Line 3"),
         (b'[\n{"a": 1}\n] x\n', "broken_json", "Line 3"),
         (b'[\n{"a": NaN}]', "broken_json", "Line 2"),
+        (b'[\n{"a": 99999999999999999999}]', "broken_json", "Line 2 .* in quotes"),
         (b'[\n{"a": 1},\n{"a": ', "broken_json", "breaks off at line 3"),
         (b'[\n{"a": "\xff"}\n]', "invalid_utf8", "Line 2"),
     ],

@@ -24,6 +24,7 @@ _FIRST_SPLIT = re.compile(
 )
 _OPEN_DOCUMENT = re.compile(rb'\{(?:\s*"[^"]*"\s*:\s*[\[{])?')
 _OTHER_KINDS = {
+    b"%PDF-": ("a PDF document", "export its data as CSV, JSON or JSONL"),
     b"PAR1": ("a Parquet file", "save it as CSV, JSON or JSONL"),
     b"\x1f\x8b": ("compressed with gzip", "decompress it"),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "decompress it"),

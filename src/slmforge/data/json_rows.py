@@ -129,7 +129,9 @@ def _broken_documents_refused(feed: _LineFeed) -> Iterator[None]:
 def _broken_document(message: str, line: int) -> UnreadableFile:
     if "UTF8" in message:
         return UnreadableFile("invalid_utf8", f"Line {line} is not UTF-8 text; save the file as UTF-8.")
-    if "premature EOF" in message:
+    if "overflow" in message:
+        text = f"Line {line} holds a number that is too large to read; write it in quotes."
+    elif "premature EOF" in message:
         text = f"The JSON document breaks off at line {line}; upload the whole file."
     else:
         kind = message.partition("\n")[0].rpartition(": ")[2].rstrip(".")

@@ -23,6 +23,7 @@ _ROLES: dict[str, Role] = {
     "observation": "tool",
     "tool_response": "tool",
 }
+_ROLES_REMEDY = "Use the roles system, user, assistant and tool."
 _CALLING_ROLES = {"function_call", "tool_call"}
 
 
@@ -79,12 +80,13 @@ def _read_turn(turn: object, place: int) -> Message | None:
     if not isinstance(turn, dict):
         raise Unusable("wrong_type", f"Turn {place} is not an object.", 'Write turns as {"role": "…", "content": "…"}.')
     name = turn.get("role", turn.get("from"))
+    if not isinstance(name, str):
+        raise Unusable("unknown_role", f"Turn {place} names no role.", _ROLES_REMEDY)
     if turn.get("tool_calls") or turn.get("function_call") or name in _CALLING_ROLES:
         raise Unusable(*_TOOL_CALL)
-    role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    role = _ROLES.get(name.strip().lower())
     if role is None:
-        reason = f"Turn {place} has the role {name!r}, which is not known."
-        raise Unusable("unknown_role", reason, "Use the roles system, user, assistant and tool.")
+        raise Unusable("unknown_role", f"Turn {place} has the role {name[:80]!r}, which is not known.", _ROLES_REMEDY)
     content = _read_content(turn.get("content", turn.get("value")), place)
     if not content.strip():
         if role == "system":
@@ -118,7 +120,8 @@ def _has_loss(turn: dict[str, Any], place: int) -> bool:
     if weight is None:
         return True
     if weight not in (0, 1):
-        reason = f"Turn {place} has the loss weight {weight!r}."
+        shown = weight if isinstance(weight, int | float) else "that is no number"
+        reason = f"Turn {place} has a loss weight {shown}."
         raise Unusable("unsupported_weight", reason, "Use 1 for a turn to learn from and 0 for one to leave alone.")
     return bool(weight)
 
