@@ -1,9 +1,13 @@
 import io
 import json
+import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slmforge.blobs import BlobMissing, LocalBlobStore
 from slmforge.contract.spec import DatasetRef
@@ -11,6 +15,11 @@ from slmforge.data.conversations import Conversation, Defect
 from slmforge.data.formats import UnreadableFile
 from slmforge.data.reading import Purpose, Scan, read_dataset, scan, task_of
 
+PIECES = [
+    *(bytes([byte]) for byte in b'"\r\n,{}[]:\\\xff'),
+    *(b"text", b"label", b'{"text": "a"}', b'"label": 1', b'{"messages": [{"role": "user", "content": "a"},'),
+    *(b'{"role": "assistant", "content": "b"}]}', b'"from"', b'{"train": [', b"null", b"-1e999", b"\xef\xbb\xbf"),
+]
 TICKETS = b"text,category\nwhere is my parcel,delivery\n,delivery\nrefund please,refund\n"
 
 
@@ -89,6 +98,23 @@ def test_a_file_without_a_usable_row_is_refused_with_the_first_reason(content: b
     with pytest.raises(UnreadableFile, match=words) as caught:
         scanned(content)
     assert caught.value.code == code
+
+
+def test_many_broken_lines_before_the_first_good_one_do_not_hide_it() -> None:
+    found = scanned(b'{"text\n' * 1500 + jsonl({"text": "a"}), max_defects=2)
+    assert (found.layout, found.row_count, found.invalid_count) == ("text", 1, 1500)
+
+
+def test_an_upload_that_was_spooled_is_scanned() -> None:
+    with tempfile.SpooledTemporaryFile(max_size=10) as file:
+        file.write(TICKETS)
+        assert scan(cast("BinaryIO", file), purpose="training").row_count == 2
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=20))
+def test_whatever_the_bytes_are_they_are_read_or_refused(pieces: list[bytes]) -> None:
+    with suppress(UnreadableFile):
+        assert scanned(b"".join(pieces)).row_count > 0
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 20])

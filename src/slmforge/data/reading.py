@@ -6,8 +6,7 @@
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from slmforge.blobs import BlobStore
 from slmforge.contract.spec import DatasetRef, Format, Layout, Task
@@ -18,6 +17,7 @@ from slmforge.data.rows import UnreadableFile, detect_format, json_splits, read_
 Purpose = Literal["training", "evaluation"]
 
 _LAYOUT_ROWS = 1000
+_LAYOUT_BYTES = 32 << 20
 _SPLITS: dict[Purpose, tuple[str, ...]] = {
     "training": ("train", "training"),
     "evaluation": ("test", "validation", "valid", "val", "eval", "evaluation", "dev"),
@@ -53,12 +53,7 @@ def scan(
     format_ = detect_format(file)
     splits = (json_splits(file) if format_ == "json" else None) or {}
     split = _choose_split(splits, purpose) if splits else None
-    file.seek(0)
-    first = list(islice(read_rows(file, format_, split), _LAYOUT_ROWS))
-    values = [row.value for row in first if isinstance(row, Row)]
-    if not values:
-        raise _no_usable_row([item for item in first if isinstance(item, Defect)])
-    guess = detect_layout(values, mapping)
+    guess = detect_layout(_first_values(file, format_, split), mapping)
     file.seek(0)
     row_count, invalid_count, defects = 0, 0, list[Defect]()
     for item in _interpret(read_rows(file, format_, split), guess.layout, guess.columns):
@@ -96,6 +91,23 @@ def task_of(layout: Layout) -> Task:
     if layout == "classification":
         return "classification"
     return "language_modeling" if layout == "text" else "generation"
+
+
+def _first_values(file: BinaryIO, format_: Format, split: str | None) -> list[dict[str, Any]]:
+    """What tells the layout: the first records that are whole, past any broken ones, in bounded memory."""
+    file.seek(0)
+    values: list[dict[str, Any]] = []
+    first_defects: list[Defect] = []
+    for item in read_rows(file, format_, split):
+        if isinstance(item, Row):
+            values.append(item.value)
+        elif not first_defects:
+            first_defects.append(item)
+        if len(values) == _LAYOUT_ROWS or (values and file.tell() > _LAYOUT_BYTES):
+            break
+    if not values:
+        raise _no_usable_row(first_defects)
+    return values
 
 
 def _interpret(
