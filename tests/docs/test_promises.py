@@ -26,8 +26,8 @@ def shell_commands(page: Path) -> Iterator[str]:
     """The lines of a page's shell blocks, continuations joined, without prompt and comment."""
     for fence in FENCE.finditer(page.read_text(encoding="utf-8")):
         if fence["language"] in {"bash", "console", "sh"}:
-            for line in fence["body"].replace("\\\n", " ").splitlines():
-                yield line.removeprefix("$ ").partition("#")[0].strip()
+            lines = fence["body"].replace("\\\n", " ").splitlines()
+            yield from filter(None, (line.removeprefix("$ ").partition("#")[0].strip() for line in lines))
 
 
 @cache
