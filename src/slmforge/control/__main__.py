@@ -6,6 +6,7 @@ Whatever ends this process ends the worker: in order on SIGTERM and SIGINT, thro
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,9 @@ def _serve(settings: Settings, listening: socket.socket, host: str, *, exit_with
     server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=3))
     if exit_with_parent:
         on_parent_gone(lambda: setattr(server, "should_exit", True))
+    # The server handles these signals while it runs and raises them again at its end, when the worker is yet to stop.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     worker = SupervisedWorker()
     note = settings.data / "server.json"
     note.write_text(json.dumps({"url": f"http://{_in_url(host)}:{port}", "pid": os.getpid()}))

@@ -56,6 +56,7 @@ class Reconciler:
         self._limits = limits
         self._worker = worker
         self._node = node
+        self._launches = True
         self._asked_to_stop: set[str] = set()
         self._leaving_since: dict[str, float] = {}
 
@@ -83,8 +84,9 @@ class Reconciler:
 
     def shutdown(self, deadline_seconds: float) -> None:
         """Stop every process of ours so that its run goes on later, then give the leases back."""
+        self._launches = False
         deadline = time.monotonic() + deadline_seconds
-        while time.monotonic() < deadline and (at_work := self._at_work()):
+        while time.monotonic() < deadline and ((at_work := self._at_work()) or self._asked_to_stop):
             for run_id in at_work:
                 try:
                     with self._database.write() as session:
@@ -92,6 +94,7 @@ class Reconciler:
                     self._step(run_id)
                 except LostLease:
                     continue
+            self._sweep()
             time.sleep(0.1)
         with self._database.write() as session:
             runs.release(session, self._worker)
@@ -111,7 +114,7 @@ class Reconciler:
         elif run.stop_reason == "cancel":
             with self._database.write() as session:
                 runs.cancelled_before_launch(session, run.id, self._worker)
-        else:
+        elif self._launches:
             self._launch(run)
 
     def _launch(self, run: Run) -> None:
