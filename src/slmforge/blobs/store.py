@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
 CHUNK_BYTES = 1 << 20
+MKDIR_TRIES = 100
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
@@ -91,10 +93,8 @@ class LocalBlobStore:
 
     def put(self, key: str, chunks: Iterable[bytes], *, overwrite: bool = True) -> BlobRef:
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
-        # A leading dot keeps the unfinished file out of `list`: no key segment may start with one.
-        handle, temporary = tempfile.mkstemp(prefix=".put-", dir=path.parent)
+        handle, temporary = _new_file(path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 for chunk in chunks:
@@ -110,13 +110,14 @@ class LocalBlobStore:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-        _sync_folder(path.parent)
+            self._prune(path.parent)
+        self._sync_folders(path.parent)
         return BlobRef(key=key, sha256=digest.hexdigest(), size_bytes=size)
 
     def open(self, key: str, offset: int = 0) -> Iterator[bytes]:
         try:
             file = self._path(key).open("rb")
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise BlobMissing(key) from None
 
         def chunks() -> Iterator[bytes]:
@@ -130,28 +131,45 @@ class LocalBlobStore:
     def stat(self, key: str) -> BlobStat | None:
         try:
             found = self._path(key).stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if S_ISDIR(found.st_mode):
             return None
         return BlobStat(size_bytes=found.st_size, modified_at=datetime.fromtimestamp(found.st_mtime, UTC))
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[str]:
-        folder = self._path(prefix)
         keys = sorted(
-            path.relative_to(self._root).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".")
+            Path(folder, name).relative_to(self._root).as_posix()
+            for folder, _, names in os.walk(self._path(prefix))  # passes over a folder that goes away meanwhile
+            for name in names
+            if not name.startswith(".")
         )
         yield from (key for key in keys if after is None or key > after)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if folder == self._root:
+        if self.stat(key) is not None:
+            path.unlink(missing_ok=True)
+        self._prune(path.parent)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove `folder` and those above it as far as they are empty."""
+        for empty in (folder, *folder.parents):
+            if empty == self._root:
                 break
             try:
-                folder.rmdir()
+                empty.rmdir()
+            except FileNotFoundError:
+                continue
             except OSError:
+                break
+
+    def _sync_folders(self, folder: Path) -> None:
+        """Make the names on the way to a new blob outlast a power cut: each may have been new itself."""
+        for each in (folder, *folder.parents):
+            with suppress(FileNotFoundError):  # the blob has been deleted already
+                _sync_folder(each)
+            if each == self._root:
                 break
 
     def _path(self, key: str) -> Path:
@@ -169,6 +187,20 @@ def open_store(url: str) -> BlobStore:
     if not parts.scheme:
         return LocalBlobStore(Path(url))
     raise ValueError(f"storage at {parts.scheme}:// is not supported; use a folder or a file:// URL")
+
+
+def _new_file(folder: Path) -> tuple[int, str]:
+    """Open a new file in `folder`. A `delete` next door may prune the folder just as we make it: then again."""
+    for _ in range(MKDIR_TRIES - 1):
+        with suppress(FileNotFoundError, FileExistsError):
+            return _try_new_file(folder)
+    return _try_new_file(folder)
+
+
+def _try_new_file(folder: Path) -> tuple[int, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    # A leading dot keeps the unfinished file out of `list`: no key segment may start with one.
+    return tempfile.mkstemp(prefix=".put-", dir=folder)
 
 
 def _link(temporary: str, path: Path, key: str) -> None:
