@@ -107,7 +107,7 @@ class Cancelled(Frozen):
 class Unknown(Frozen):
     """An event of a newer writer: kept in the record, without effect."""
 
-    type: str
+    type: str = Field(min_length=1, max_length=40)
     payload: dict[str, Any]
 
 
@@ -142,7 +142,7 @@ def encode(record: Record) -> bytes:
 def decode(line: bytes) -> Record:
     """Read one line. An unknown `type` becomes `Unknown`; anything else that does not fit raises `ValueError`."""
     envelope = _Envelope.model_validate_json(line)
-    kind = str(envelope.event.get("type"))
+    kind = str(envelope.event.get("type", ""))
     event = (
         _KNOWN.validate_python(envelope.event)
         if kind in _TYPES

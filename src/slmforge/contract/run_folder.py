@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from slmforge.blobs import BlobExists, BlobRef, BlobStore
 from slmforge.blobs.store import CHUNK_BYTES
@@ -81,16 +81,20 @@ class RunFolder:
 def fetch_artifact(store: BlobStore, artifact: ArtifactRef, folder: Path) -> Path:
     """Download an artefact into `folder`, checking every digest. Raises `IntegrityError`, `BlobMissing`."""
     for ref in artifact.files:
-        fetch_blob(store, ref, folder / ref.key.removeprefix(artifact.prefix + "/"))
+        name = PurePosixPath(ref.key.removeprefix(artifact.prefix + "/"))
+        if name.is_absolute() or ".." in name.parts or f"{artifact.prefix}/{name}" != ref.key:
+            raise IntegrityError(f"{ref.key} does not lie in {artifact.prefix}; nobody can have published it so")
+        fetch_blob(store, ref, folder / name)
     return folder
 
 
 def fetch_blob(store: BlobStore, ref: BlobRef, path: Path) -> Path:
     """Download one blob to `path`, checking its digest. Raises `IntegrityError`, `BlobMissing`."""
+    chunks = store.open(ref.key)
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for chunk in store.open(ref.key):
+        for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != ref.sha256:
@@ -141,7 +145,9 @@ class EventWriter:
         try:
             self._folder.store.put(key, map(encode, self._pending), overwrite=False)
         except BlobExists:
-            raise AlreadyClaimed(key) from None
+            if self._segment == 0:
+                raise AlreadyClaimed(key) from None
+            return self._went_out_before(key)
         except OSError:
             if self._segment == 0:
                 raise  # without the claim nothing may begin
@@ -149,6 +155,16 @@ class EventWriter:
         self._segment += 1
         self._pending.clear()
         return True
+
+    def _went_out_before(self, key: str) -> bool:
+        """A try of ours succeeded although its acknowledgement was lost: go on behind what it stored."""
+        try:
+            stored = b"".join(self._folder.store.open(key)).splitlines()
+        except OSError:
+            return False
+        self._segment += 1
+        del self._pending[: len(stored)]
+        return not self._pending or self._try_to_publish()
 
     def _publish_last_word(self) -> None:
         for attempt in range(LAST_WORD_TRIES):

@@ -28,7 +28,8 @@ ScratchSize = Literal["scratch-1m", "scratch-5m", "scratch-25m"]
 class Frozen(BaseModel):
     """Base of everything the planes exchange: immutable, and a field we do not know is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no NaN and no infinity: one that slipped in would make its file unreadable for ever.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DatasetRef(Frozen):
