@@ -59,8 +59,9 @@ class LocalLauncher:
         return sorted(path.stem for path in self._folder.glob("*.lock"))
 
     def output_tail(self, handle: str) -> str:
-        with suppress(FileNotFoundError):
-            return self._path(handle, "log").read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
+        with suppress(FileNotFoundError), self._path(handle, "log").open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
+            return log.read(TAIL_BYTES).decode(errors="replace").strip()
         return ""
 
     def forget(self, handle: str) -> None:
