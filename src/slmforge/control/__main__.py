@@ -56,7 +56,10 @@ def _serve(settings: Settings, listening: socket.socket, host: str, *, exit_with
         signal.signal(number, lambda *_: None)
     worker = SupervisedWorker()
     note = settings.data / "server.json"
-    note.write_text(json.dumps({"url": f"http://{_in_url(host)}:{port}", "pid": os.getpid()}))
+    url = f"http://{_in_url(host)}:{port}"
+    note.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    sys.stdout.write(f"SLM Forge at {url}, documentation at {url}/docs, files in {settings.data}. Ctrl-C ends it.\n")
+    sys.stdout.flush()
     try:
         server.run(sockets=[listening])
     finally:
