@@ -24,6 +24,7 @@ class LabelTrie:
     step_nodes_E: Tensor  # the node a step leaves
     step_tokens_E: Tensor  # the token it predicts
     paths_EL: Tensor  # 1 where a step belongs to a label
+    label_nodes_LN: Tensor  # 1 where a label leads through a node other than node 0
 
     @classmethod
     def of(cls, labels: Sequence[Sequence[int]], device: torch.device) -> "LabelTrie":
@@ -46,14 +47,24 @@ class LabelTrie:
                 node = children[node, token]
         paths_EL = torch.zeros(len(steps), len(labels), dtype=torch.float64)
         paths_EL[tuple(torch.tensor(paths).T)] = 1
+        label_nodes_LN = torch.zeros(len(labels), len(tokens))
+        left_E = torch.tensor([node for node, _ in steps])
+        for step, number in paths:
+            label_nodes_LN[number, left_E[step]] = 1
+        label_nodes_LN[:, 0] = 0
         return cls(
             tokens_N=torch.tensor(tokens, device=device),
             depths_N=torch.tensor(depths, device=device),
             sees_NN=_ancestors(parents).to(device),
-            step_nodes_E=torch.tensor([node for node, _ in steps], device=device),
+            step_nodes_E=left_E.to(device),
             step_tokens_E=torch.tensor([token for _, token in steps], device=device),
             paths_EL=paths_EL.to(device),
+            label_nodes_LN=label_nodes_LN.to(device),
         )
+
+    def nodes_of(self, wanted_RL: Tensor) -> Tensor:
+        """Which nodes other than node 0 lead to the labels that are wanted of each row, shape (R, N)."""
+        return wanted_RL.float() @ self.label_nodes_LN > 0
 
 
 def _ancestors(parents: Sequence[int]) -> Tensor:
