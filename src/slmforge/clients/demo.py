@@ -5,7 +5,7 @@ from pathlib import Path
 
 from slmforge.clients.answers import ENDED
 from slmforge.clients.display import Display
-from slmforge.clients.errors import BadUsage, ClientError
+from slmforge.clients.errors import BadUsage
 from slmforge.clients.flow import Job, cancel, run_job
 from slmforge.clients.http import Client
 from slmforge.clients.run import show
@@ -31,35 +31,35 @@ def demo(*, stay: bool) -> str | None:
     display = Display(sys.stdout)
     display.say("Support tickets: from a file to an evaluated model, over HTTP, on this machine.", style="bold")
     with OwnServer(data_folder() / "demo", EMBEDDED) as server, Client(server.url) as client:
-        _clear_leftovers(client, display)
+        clear_leftovers(client, display)
         outcome = run_job(client, job, display)
         show(outcome, display)
-        _show_docs(client, display)
+        show_docs(client, display)
         if stay:
             _stay(server, display)
     return outcome.problem
 
 
 def find_tickets() -> Path:
-    """The demo's data, in the checkout that this package runs from or in the present folder. Raises `BadUsage`."""
-    for root in (Path(__file__).parents[3], Path.cwd()):
+    """The demo's data, in the present folder or in the checkout that this package runs from. Raises `BadUsage`."""
+    for root in (Path.cwd(), Path(__file__).parents[3]):
         if (root / TICKETS / "train.csv").is_file() and (root / TICKETS / "eval.csv").is_file():
             return root / TICKETS
     raise BadUsage(f"The demo's data ({TICKETS}/train.csv and eval.csv) is not here; run it in the project's folder.")
 
 
-def _clear_leftovers(client: Client, display: Display) -> None:
-    """A demo that was killed may have left a training to be gone on with: it would come before ours."""
+def clear_leftovers(client: Client, display: Display) -> None:
+    """Cancel what a demo that was killed has left to be gone on with: it would come before ours."""
     for experiment in client.list_experiments():
         if experiment.status not in ENDED:
             cancel(client, experiment.experiment_id, display)
 
 
-def _show_docs(client: Client, display: Display) -> None:
+def show_docs(client: Client, display: Display) -> None:
+    """Say where the API describes itself, having looked. Raises `ClientError` when it does not answer there."""
     docs = f"{client.base_url}/docs"
-    if not client.page_answers("/docs"):
-        raise ClientError(f"The API runs at {client.base_url}, but {docs} does not answer.")
-    display.say(f"The API is running, and {docs} describes it.")
+    client.look_at("/docs")
+    display.say(f"The API is running: {docs} answers.")
 
 
 def _stay(server: OwnServer, display: Display) -> None:

@@ -76,7 +76,7 @@ class Display:
     def experiment(self, experiment: Experiment) -> None:
         """What is going to be trained, on what terms."""
         config = experiment.training_config
-        settings = ", ".join(f"{name} {config[name]}" for name in SETTINGS_SHOWN if config.get(name) is not None)
+        settings = " ".join(f"{name}={_setting(config[name])}" for name in SETTINGS_SHOWN if name in config)
         self.say(f"{experiment.experiment_id} on {experiment.base_model_id}", style="bold")
         self.say(f"  {settings}")
         if experiment.eval_dataset_id is None and (fraction := config.get("held_out_fraction")):
@@ -85,9 +85,9 @@ class Display:
     def comparison(self, evaluation: Evaluation) -> None:
         """Base against tuned, and a few rows answered by both."""
         rows = f"{evaluation.rows:,} held-out rows" if evaluation.rows is not None else "held-out rows"
-        self._console.print(_metrics_table(evaluation.metrics, f"Base against tuned on {rows}"))
+        self._console.print("", _metrics_table(evaluation.metrics, f"Base against tuned on {rows}"), "", sep="\n")
         if evaluation.sample_outputs:
-            self._console.print(_samples_table(evaluation.sample_outputs[:SAMPLES_SHOWN]))
+            self._console.print(_samples_table(evaluation.sample_outputs[:SAMPLES_SHOWN]), "", sep="\n")
 
     def artifacts(self, experiment: Experiment) -> None:
         """Where what was made lies."""
@@ -177,6 +177,11 @@ def _samples_table(samples: list[Sample]) -> Table:
             Text(_excerpt(sample.tuned), style="green" if right else ""),
         )
     return table
+
+
+def _setting(value: object) -> str:
+    """As `--set` takes it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -53,9 +53,9 @@ class Client:
         """Whether the parts of the service answer. Asked once only: waiting is the caller's affair."""
         return self._read(Health, self._sent(lambda: self._http.get("/health"), tries=1))
 
-    def page_answers(self, path: str) -> bool:
-        """Whether `path` is there, such as `/docs`."""
-        return self._sent(lambda: self._http.get(path)).is_success
+    def look_at(self, path: str) -> None:
+        """See that a page for people is there, such as `/docs`."""
+        self._sent(lambda: self._http.get(path))
 
     def upload_dataset(
         self,

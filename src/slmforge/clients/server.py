@@ -90,14 +90,14 @@ class OwnServer:
 
     def stop(self) -> None:
         """End it and all it started. Runs that are not done go on when a server next runs on this folder."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()  # a server that is just coming up may not hear the signal, but will see this
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
 
     def wait(self) -> None:
         """Block until the server ends by itself."""
