@@ -42,8 +42,8 @@ class Shape:
 
 SHAPES: dict[ScratchSize, Shape] = {
     "scratch-1m": Shape(vocabulary=2048, width=128, layers=2, heads=4, feed_forward=384),
-    "scratch-5m": Shape(vocabulary=4096, width=256, layers=5, heads=4, feed_forward=704),
-    "scratch-25m": Shape(vocabulary=8192, width=512, layers=7, heads=8, feed_forward=1408),
+    "scratch-5m": Shape(vocabulary=4096, width=256, layers=4, heads=4, feed_forward=704),
+    "scratch-25m": Shape(vocabulary=8192, width=512, layers=6, heads=8, feed_forward=1408),
 }
 
 
