@@ -235,3 +235,12 @@ def test_a_command_that_is_not_there_ends_with_a_code_and_a_reason(launcher: Loc
     launcher.launch("run-1", ["/nowhere/python", "x"], NEEDS)
     assert exit_of(launcher, "run-1", until) == 127
     assert "/nowhere/python" in launcher.output_tail("run-1")
+
+
+def test_temporary_files_of_a_killed_process_go_when_it_is_forgotten(folder: Path, until: Until) -> None:
+    launcher = LocalLauncher(folder)
+    handle = launcher.launch("a-1", ["/bin/sh", "-c", 'touch "$TMPDIR/left"; kill -9 $$'], NEEDS)
+    until(lambda: isinstance(launcher.poll(handle), Exited))
+    assert [path.name for path in folder.rglob("left")] == ["left"]
+    launcher.forget(handle)
+    assert list(folder.iterdir()) == []

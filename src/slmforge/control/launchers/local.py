@@ -7,6 +7,7 @@ second process of the same name could slip in, even if the worker dies between s
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 from contextlib import suppress
@@ -20,7 +21,7 @@ _RECORD_PID = 'echo $$ > "$0" && exec "$@"'
 
 
 class LocalLauncher:
-    """Processes whose lock, pid and output lie in `folder`. The handle is the name."""
+    """Processes whose lock, pid, output and temporary files lie in `folder`. The handle is the name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,16 +69,20 @@ class LocalLauncher:
         self._children.pop(handle, None)
         for kind in ("lock", "pid", "log"):
             self._path(handle, kind).unlink(missing_ok=True)
+        shutil.rmtree(self._path(handle, "tmp"), ignore_errors=True)
 
     def _start(self, name: str, command: list[str], needs: Resources, lock: int) -> None:
         self._path(name, "pid").unlink(missing_ok=True)
+        # Temporary files go where `forget` finds them: a killed process cannot clean up after itself.
+        temporary = self._path(name, "tmp")
+        temporary.mkdir(exist_ok=True)
         with self._path(name, "log").open("ab") as log:
             self._children[name] = subprocess.Popen(
                 ["/bin/sh", "-c", _RECORD_PID, str(self._path(name, "pid")), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": str(needs.cpu_threads)},
+                env={**os.environ, "OMP_NUM_THREADS": str(needs.cpu_threads), "TMPDIR": str(temporary)},
                 pass_fds=[lock],
                 start_new_session=True,
             )
