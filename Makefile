@@ -18,8 +18,8 @@ install:  ## .venv with the whole product in it
 demo: install  ## from a file to an evaluated model, on this machine
 	@.venv/bin/slmforge demo $(ARGS)
 
-test: install  ## every test
-	@.venv/bin/python -m pytest -n 2 $(ARGS)
+test: install  ## every test, two at a time with one thread each
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 $(ARGS)
 
 lint: install  ## style, types and import rules
 	.venv/bin/ruff check
