@@ -58,6 +58,15 @@ def test_a_server_that_cannot_start_says_why_in_its_own_words(tmp_path: Path) ->
         pass
 
 
+def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(ServerFailed, match=r"cannot be started on .*: Not a directory"),
+        OwnServer(tmp_path / "file" / "x"),
+    ):
+        pass
+
+
 def test_without_the_server_installed_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ServerFailed, match="pip install"):
@@ -68,7 +77,7 @@ def test_the_data_folder_is_that_of_the_server(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLMFORGE_DATA", raising=False)
     assert data_folder() == tmp_path / ".slmforge"
-    (tmp_path / ".env").write_text("SLMFORGE_AUTH=none\nexport SLMFORGE_DATA = 'my data' \n")
+    (tmp_path / ".env").write_text("SLMFORGE_AUTH=none\nexport SLMFORGE_DATA = 'my data'  # mine\n")
     assert data_folder() == tmp_path / "my data"
     monkeypatch.setenv("SLMFORGE_DATA", "elsewhere")
     assert data_folder() == tmp_path / "elsewhere"

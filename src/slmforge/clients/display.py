@@ -51,8 +51,13 @@ class Display:
         if not self._console.is_terminal:
             yield _PlainBar(self)
             return
-        with _LiveBar(self._console, transient=not stays) as live:
-            yield live
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=32),
+            TextColumn("{task.fields[count]}", markup=False),
+        )
+        with _TwoLines(*columns, console=self._console, transient=not stays) as progress:
+            yield _LiveBar(progress)
 
     def dataset(self, dataset: Dataset) -> None:
         """What the upload and its analysis found."""
@@ -95,28 +100,27 @@ class Display:
             self.say(f"{name}: {url.removeprefix('file://')}")
 
 
-class _LiveBar(Progress):
-    """One bar, and a line of details below it."""
+class _TwoLines(Progress):
+    """A bar, and a line of details below it."""
 
-    def __init__(self, console: Console, *, transient: bool) -> None:
-        self._detail = ""
-        super().__init__(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=32),
-            TextColumn("{task.fields[count]}", markup=False),
-            console=console,
-            transient=transient,
-        )
-        self._task = self.add_task("", total=None, count="")
-
-    def update(self, stage: str, done: float, total: float | None, count: str = "", detail: str = "") -> None:  # type: ignore[override]  # one task only: it needs no naming
-        self._detail = detail
-        super().update(self._task, description=_clean(stage), completed=done, total=total, count=count)
+    detail = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        if self._detail:
-            yield Text(f"  {self._detail}", style="dim")
+        if self.detail:
+            yield Text(f"  {self.detail}", style="dim")
+
+
+class _LiveBar:
+    """A bar that moves."""
+
+    def __init__(self, progress: _TwoLines) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None, count="")
+
+    def update(self, stage: str, done: float, total: float | None, count: str = "", detail: str = "") -> None:
+        self._progress.detail = detail
+        self._progress.update(self._task, description=_clean(stage), completed=done, total=total, count=count)
 
 
 class _PlainBar:

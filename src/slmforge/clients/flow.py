@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from slmforge.clients.answers import ENDED, Dataset, Evaluation, Experiment, Progress
+from slmforge.clients.answers import ENDED, Dataset, Evaluation, Experiment, Progress, Status
 from slmforge.clients.display import Bar, Display
 from slmforge.clients.errors import BadUsage, ClientError
 from slmforge.clients.http import Client
@@ -19,7 +19,6 @@ from slmforge.clients.http import Client
 POLL_SECONDS = 0.5
 CANCEL_POLL_SECONDS = 0.2
 CANCEL_POLLS = 50
-_END = {"completed": "{}", "failed": "not {}: failed", "cancelled": "not {}: cancelled"}
 
 Pause = Callable[[float], None]
 
@@ -145,7 +144,7 @@ def _follow_training(client: Client, experiment_id: str, display: Display, pause
             experiment = client.get_experiment(experiment_id)
             course.read(client, experiment_id, display)
             if experiment.status in ENDED:
-                bar.update(_END[experiment.status].format("trained"), 1, 1, _took(experiment), course.line())
+                _end(bar, "trained", experiment.status, _took(experiment), course.line())
                 return experiment
             _show(bar, experiment.progress, waiting="waiting for a free worker", detail=course.line())
             pause(POLL_SECONDS)
@@ -156,7 +155,7 @@ def _follow_evaluation(client: Client, evaluation_id: str, display: Display, pau
         while True:
             evaluation = client.get_evaluation(evaluation_id)
             if evaluation.status in ENDED:
-                bar.update(_END[evaluation.status].format("evaluated"), 1, 1)
+                _end(bar, "evaluated", evaluation.status)
                 return evaluation
             _show(bar, evaluation.progress, waiting="waiting for the evaluation")
             pause(POLL_SECONDS)
@@ -200,6 +199,13 @@ def _show(bar: Bar, progress: Progress | None, *, waiting: str, detail: str = ""
     if progress.seconds_left is not None:
         count += f"  {_clock(progress.seconds_left)} left"
     bar.update(progress.stage, progress.done or 0, progress.total, count, detail)
+
+
+def _end(bar: Bar, done: str, status: Status, count: str = "", detail: str = "") -> None:
+    if status == "completed":
+        bar.update(done, 1, 1, count, detail)
+    else:
+        bar.update(f"not {done}: {status}", 0, 1, count, detail)
 
 
 def _took(experiment: Experiment) -> str:

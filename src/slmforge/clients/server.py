@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from slmforge.clients.http import Client
 START_SECONDS = 60
 STOP_SECONDS = 25
 POLL_SECONDS = 0.05
-_IN_ENV_FILE = re.compile(r"""^\s*(?:export\s+)?SLMFORGE_DATA\s*=\s*["']?([^"'\n]+?)["']?\s*$""", re.MULTILINE)
+_IN_ENV_FILE = re.compile(r"""^\s*(?:export\s+)?SLMFORGE_DATA\s*=\s*["']?([^"'#\n]+?)["']?\s*(?:#.*)?$""", re.MULTILINE)
 
 
 def data_folder() -> Path:
@@ -52,32 +52,17 @@ class OwnServer:
 
     url: str
 
-    def __init__(
-        self,
-        data: Path,
-        environment: Mapping[str, str] = MappingProxyType({}),
-        *,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, data: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self._data = data
         self._environment = {**os.environ, **environment}
         self._log = data / "server.log"
-        self._pause = pause
 
     def __enter__(self) -> "OwnServer":
         require_server()
-        self._data.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "slmforge.control", "--port", "0", "--data", str(self._data)]
-        with self._log.open("ab") as log:
-            self._log_start_bytes = log.tell()
-            self._process = subprocess.Popen(
-                [*command, "--exit-with-parent"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone: we end it in order
-            )
+        try:
+            self._process = self._start()
+        except OSError as error:
+            raise ServerFailed(f"The server cannot be started on {self._data}: {error.strerror}.") from None
         try:
             self.url = self._wait_until_it_serves()
         except BaseException:
@@ -103,6 +88,20 @@ class OwnServer:
         """Block until the server ends by itself."""
         self._process.wait()
 
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._data.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "slmforge.control", "--port", "0", "--data", str(self._data)]
+        with self._log.open("ab") as log:
+            self._log_start_bytes = log.tell()
+            return subprocess.Popen(
+                [*command, "--exit-with-parent"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone: we end it in order
+            )
+
     def _wait_until_it_serves(self) -> str:
         give_up_at = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up_at:
@@ -111,7 +110,7 @@ class OwnServer:
             note = _read_note(self._data)
             if note is not None and note.pid == self._process.pid and _parts_answer(note.url):
                 return note.url
-            self._pause(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         raise ServerFailed(f"The server did not come up within {START_SECONDS} seconds; {self._log} may say why.")
 
     def _last_words(self) -> str:
