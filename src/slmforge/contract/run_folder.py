@@ -40,6 +40,10 @@ class IntegrityError(Exception):
     """Stored bytes are not the ones that were referred to."""
 
 
+class UnreadableEvents(ValueError):
+    """A published segment does not hold events: its writer is broken, or newer than its reader."""
+
+
 class RunFolder:
     """One attempt of one run, inside a blob store."""
 
@@ -59,14 +63,22 @@ class RunFolder:
         return RUN_SPEC.validate_json(b"".join(self.store.open(f"{self.path}/spec.json")))
 
     def segments_after(self, cursor: int) -> Iterator[tuple[int, list[Record]]]:
-        """Yield (segment number, its records) for every published segment after number `cursor`, without gaps."""
+        """Yield (segment number, its records) for every published segment after number `cursor`, without gaps.
+
+        Raises `UnreadableEvents`.
+        """
         after = f"{self.path}/events/{cursor:08d}.jsonl"
         for key in self.store.list(f"{self.path}/events", after=after):
             number = int(key.rsplit("/", 1)[1].removesuffix(".jsonl"))
             if number != cursor + 1:
                 return
             cursor = number
-            yield number, [decode(line) for line in b"".join(self.store.open(key)).splitlines()]
+            lines = b"".join(self.store.open(key)).splitlines()
+            try:
+                records = [decode(line) for line in lines]
+            except ValueError as error:
+                raise UnreadableEvents(f"The run published events that cannot be read ({key}).") from error
+            yield number, records
 
     def publish_folder(self, name: str, folder: Path) -> ArtifactRef:
         """Upload every file below `folder` as the artefact `name`."""

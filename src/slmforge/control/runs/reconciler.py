@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from slmforge.blobs import BlobStore
-from slmforge.contract.run_folder import RunFolder
+from slmforge.contract.events import FailureCode
+from slmforge.contract.run_folder import RunFolder, UnreadableEvents
 from slmforge.control.database import Database
 from slmforge.control.launchers.protocol import Alive, Exited, Launcher, Resources
 from slmforge.control.runs import service as runs
@@ -94,6 +96,8 @@ class Reconciler:
                     self._step(run_id)
                 except LostLease:
                     continue
+                except Exception:
+                    log.exception("a run could not be interrupted", run=str(run_id))
             self._sweep()
             time.sleep(0.1)
         with self._database.write() as session:
@@ -106,7 +110,15 @@ class Reconciler:
             )
 
     def _step(self, run_id: uuid.UUID) -> None:
-        run = self._fold_news(self._read(run_id))
+        run = self._read(run_id)
+        try:
+            self._advance(run)
+        except UnreadableEvents as error:
+            log.exception("a stream cannot be read", run=str(run_id))
+            self._fail(run, "internal_error", f"{error} Its process is ended; look into the worker's log.")
+
+    def _advance(self, run: Run) -> None:
+        run = self._fold_news(run)
         if run.status not in runs.UNFINISHED:
             return
         if run.handle is not None:
@@ -119,14 +131,17 @@ class Reconciler:
 
     def _launch(self, run: Run) -> None:
         folder = RunFolder(self._store, run.id.hex, run.attempt)
-        folder.write_spec(runs.spec_of(run))
+        try:
+            folder.write_spec(runs.spec_of(run))
+        except ValidationError:
+            self._fail(run, "invalid_spec", "This version cannot read what the run is to do; create it anew.")
+            return
         command = [sys.executable, "-m", "slmforge.training", folder.url]
         name, needs = f"{run.id.hex}-{run.attempt}", Resources(cpu_threads=self._limits.cpu_threads)
         try:
             handle = self._launcher.launch(name, command, needs)
         except OSError as error:
-            with self._database.write() as session:
-                runs.launch_failed(session, run.id, self._worker, run.attempt, str(error.strerror), self._follow)
+            self._fail(run, "launch_failed", f"The process could not be started: {error.strerror or error}")
             return
         with self._database.write() as session:
             runs.launched(session, run.id, self._worker, run.attempt, node=self._node, handle=handle)
@@ -152,6 +167,10 @@ class Reconciler:
         output = self._launcher.output_tail(handle)
         with self._database.write() as session:
             runs.exited(session, run.id, self._worker, run.attempt, state.code, output, self._follow)
+
+    def _fail(self, run: Run, code: FailureCode, message: str) -> None:
+        with self._database.write() as session:
+            runs.fail(session, run.id, self._worker, run.attempt, code, message, self._follow)
 
     def _fold_news(self, run: Run) -> Run:
         folder = RunFolder(self._store, run.id.hex, run.attempt)

@@ -18,6 +18,7 @@ from slmforge.contract.events import (
     Checkpointed,
     Event,
     Failed,
+    FailureCode,
     Finished,
     Measured,
     Progressed,
@@ -97,7 +98,8 @@ def claim(session: Session, *, worker: str, node: str, lease_seconds: float, slo
     ids = list(session.scalars(at_work.with_for_update(skip_locked=True)))
     rooms = ((Run.kind != "profile", slots), (Run.kind == "profile", PARALLEL_PROFILES)) if slots is not None else ()
     for is_kind, room in rooms:
-        busy = sa.select(sa.func.count()).where(unfinished, is_kind, Run.handle.is_not(None), Run.node == node)
+        taken = sa.or_(Run.handle.is_not(None), sa.not_(free))  # also what another worker is just about to launch
+        busy = sa.select(sa.func.count()).where(unfinished, is_kind, taken, Run.node == node)
         vacant = room - (session.scalar(busy) or 0)
         if vacant > 0:
             waiting = sa.select(Run.id).where(unfinished, free, is_kind, Run.handle.is_(None)).order_by(Run.id)
@@ -105,7 +107,7 @@ def claim(session: Session, *, worker: str, node: str, lease_seconds: float, slo
     # The guard stands in the update too: on PostgreSQL the row may have changed since the select saw it.
     update = sa.update(Run).where(Run.id.in_(ids), unfinished, free).returning(Run.id)
     expires = now + timedelta(seconds=lease_seconds)
-    return list(session.scalars(update.values(lease_owner=worker, lease_expires_at=expires)))
+    return list(session.scalars(update.values(lease_owner=worker, lease_expires_at=expires, node=node)))
 
 
 def release(session: Session, worker: str) -> None:
@@ -186,10 +188,12 @@ def exited(
     return run
 
 
-def launch_failed(session: Session, run_id: uuid.UUID, worker: str, attempt: int, why: str, follow: Follow) -> None:
-    """The process could not be started at all."""
+def fail(
+    session: Session, run_id: uuid.UUID, worker: str, attempt: int, code: FailureCode, message: str, follow: Follow
+) -> None:
+    """End a run that cannot go on, whatever its process does. Raises `LostLease`."""
     run = _owned(session, run_id, worker, attempt)
-    _fail(session, run, "launch_failed", f"The process could not be started: {why}")
+    _fail(session, run, code, message)
     follow(session, run)
 
 
@@ -234,7 +238,8 @@ def _again(run: Run) -> None:
 
 
 def _fail(session: Session, run: Run, code: str, message: str, at: datetime | None = None) -> None:
-    run.failure_code, run.failure_message = code, message
+    # What a process printed may hold a NUL, which no text of PostgreSQL can.
+    run.failure_code, run.failure_message = code, message.replace("\0", "\ufffd")
     _end(session, run, "failed", at)
 
 
