@@ -68,7 +68,7 @@ def test_a_model_directory_learns_and_its_export_says_what_it_learnt(
     assert not list(exported.glob("*.bin"))
     prompt = AutoTokenizer.from_pretrained(exported)("<|user|>what colour has rose<|assistant|>", return_tensors="pt")
     ours = load_tuned(spec.base, exported).model
-    theirs = AutoModelForCausalLM.from_pretrained(model_directory if method == "lora" else exported)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(model_directory if method == "lora" else exported)
     if method == "lora":
         theirs = PeftModel.from_pretrained(theirs, exported)
     with torch.no_grad():
