@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -53,18 +54,27 @@ def _serve(settings: Settings, listening: socket.socket, host: str, *, exit_with
         on_parent_gone(lambda: setattr(server, "should_exit", True))
     # The server handles these signals while it runs and raises them again at its end, when the worker is yet to stop.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     worker = SupervisedWorker()
-    note = settings.data / "server.json"
     url = f"http://{_in_url(host)}:{port}"
-    note.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    note = settings.data / "server.json"
+    _write_note(note, {"url": url, "pid": os.getpid(), "exits_with_parent": exit_with_parent})
     sys.stdout.write(f"SLM Forge at {url}, documentation at {url}/docs, files in {settings.data}. Ctrl-C ends it.\n")
     sys.stdout.flush()
     try:
         server.run(sockets=[listening])
     finally:
-        note.unlink(missing_ok=True)
         worker.stop()
+        with suppress(OSError, ValueError):
+            if json.loads(note.read_text())["pid"] == os.getpid():
+                note.unlink()
+
+
+def _write_note(path: Path, note: dict[str, object]) -> None:
+    """Say where the server is, for commands that would use a running one. The latest server's note stands."""
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(note))
+    unfinished.replace(path)
 
 
 class SupervisedWorker:

@@ -87,8 +87,11 @@ class Reconciler:
     def shutdown(self, deadline_seconds: float) -> None:
         """Stop every process of ours so that its run goes on later, then give the leases back."""
         self._launches = False
+        self._sweep()
         deadline = time.monotonic() + deadline_seconds
-        while time.monotonic() < deadline and ((at_work := self._at_work()) or self._asked_to_stop):
+        while time.monotonic() < deadline and (
+            (at_work := self._at_work()) or self._asked_to_stop or self._leaving_since
+        ):
             for run_id in at_work:
                 try:
                     with self._database.write() as session:
