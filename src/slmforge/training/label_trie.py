@@ -24,7 +24,7 @@ class LabelTrie:
     step_nodes_E: Tensor  # the node a step leaves
     step_tokens_E: Tensor  # the token it predicts
     paths_EL: Tensor  # 1 where a step belongs to a label
-    label_nodes_LN: Tensor  # 1 where a label leads through a node other than node 0
+    label_nodes_LN: Tensor  # 1 where a label leads through a node but node 0; stays on the processor
 
     @classmethod
     def of(cls, labels: Sequence[Sequence[int]], device: torch.device) -> "LabelTrie":
@@ -59,11 +59,11 @@ class LabelTrie:
             step_nodes_E=left_E.to(device),
             step_tokens_E=torch.tensor([token for _, token in steps], device=device),
             paths_EL=paths_EL.to(device),
-            label_nodes_LN=label_nodes_LN.to(device),
+            label_nodes_LN=label_nodes_LN,
         )
 
     def nodes_of(self, wanted_RL: Tensor) -> Tensor:
-        """Which nodes other than node 0 lead to the labels that are wanted of each row, shape (R, N)."""
+        """Which nodes but node 0 lead to the labels that are wanted of each row, shape (R, N), on the processor."""
         return wanted_RL.float() @ self.label_nodes_LN > 0
 
 
