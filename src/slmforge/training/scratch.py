@@ -40,6 +40,8 @@ class Shape:
     feed_forward: int
 
 
+# 0.7, 4.3 and 23.5 million parameters. On BANKING77 after 12 epochs at one rate, wider and deeper shapes of 0.9 to 1.0
+# million reached 0.835 to 0.846 in half as much time again, where this smallest one reached 0.853.
 SHAPES: dict[ScratchSize, Shape] = {
     "scratch-1m": Shape(vocabulary=2048, width=128, layers=2, heads=4, feed_forward=384),
     "scratch-5m": Shape(vocabulary=4096, width=256, layers=4, heads=4, feed_forward=704),
