@@ -12,6 +12,7 @@ from slmforge.blobs import LocalBlobStore
 from slmforge.contract.events import Cancelled, Failed, Finished
 from slmforge.contract.run_folder import RunFolder
 from slmforge.contract.spec import TrainSpec
+from slmforge.control.launchers.protocol import Alive, Exited
 from slmforge.control.runs import service as runs
 from slmforge.control.runs.reconciler import Reconciler
 from slmforge.control.tables import Run
@@ -201,6 +202,24 @@ def test_a_process_that_vanished_goes_on_from_its_last_checkpoint(machine: Machi
     finish(machine, run_id, attempt=2)
     worker.tick()
     assert machine.run(run_id).status == "completed"
+
+
+def test_what_a_process_says_right_before_it_ends_is_not_taken_for_silence(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, worker = machine.submit(), machine.worker()
+    worker.tick()
+    poll = machine.launcher.poll
+
+    def finish_then_poll(handle: str) -> Alive | Exited:
+        if machine.launcher.alive:
+            finish(machine, run_id)
+        return poll(handle)
+
+    monkeypatch.setattr(machine.launcher, "poll", finish_then_poll)
+    worker.tick()
+    assert machine.run(run_id).status == "completed"
+    assert "lost" not in machine.story(run_id)
 
 
 def test_a_process_that_vanishes_again_and_again_is_given_up_in_a_sentence(machine: Machine) -> None:
