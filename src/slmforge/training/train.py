@@ -107,7 +107,7 @@ class Loop:
             for summed_loss in self.loss.of(self.held_out):
                 losses.append(summed_loss)
                 self.stop.check()
-            mean = torch.stack(losses).sum().item() / sum(row.labels for row in self.held_out)
+            mean = self._finite(torch.stack(losses).sum().item()) / sum(row.labels for row in self.held_out)
         self.progress.measured(mean)
         self.emit(Measured(step=self.progress.step, values={"held_out_loss": mean}))
 
@@ -119,7 +119,7 @@ class Loop:
         values = {
             "loss": loss,
             "learning_rate": learning_rate(settings, progress.step - 1, progress.total_steps),
-            "grad_norm": gradient_norm.item(),
+            "grad_norm": self._finite(gradient_norm.item()),
             "tokens_per_second": tokens / seconds,
             "epoch": progress.step / math.ceil(progress.rows / settings.batch_size),
         }
@@ -131,12 +131,12 @@ class Loop:
         with self.watch.paused():
             self.checkpoints.save(self.model, self.optimizer, self.progress)
 
-    def _finite(self, loss: float) -> float:
-        if math.isfinite(loss):
-            return loss
+    def _finite(self, loss_or_norm: float) -> float:
+        if math.isfinite(loss_or_norm):
+            return loss_or_norm
         rate, progress = self.spec.optimization.learning_rate, self.progress
         message = (
-            f"the loss stopped being a finite number by step {progress.step} of {progress.total_steps}; the learning "
+            f"the loss or its gradient stopped being a finite number by step {progress.step} of {progress.total_steps}; the learning "
             f"rate of {rate:g} is the likely reason: train again with a tenth of it"
         )
         raise RunFailure("diverged", message)
