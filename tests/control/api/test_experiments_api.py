@@ -45,6 +45,7 @@ def test_an_experiment_is_answered_at_once_with_every_setting_and_its_reason(exp
         ({"training_config": {"lora_rank": 4, "method": "full"}}, 400, "lora_rank"),
         ({"compute": "moon"}, 400, "compute"),
         ({"name": ""}, 400, "name"),
+        ({"name": "a\0b"}, 400, "NUL"),
         ({"base_model_id": "no-such-model"}, 404, "no-such-model"),
         ({"base_model_id": "/no/such/folder"}, 400, "config.json"),
         ({"base_model_id": "./here"}, 400, "absolute"),

@@ -17,11 +17,12 @@ from slmforge.control.identity import Caller
 from slmforge.control.ids import DatasetId
 from slmforge.control.problems import responses
 from slmforge.control.tables import Dataset
+from slmforge.control.texts import Text
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 SHOWN_DEFECTS = 100
-_MAPPING = TypeAdapter(dict[str, str])
+_MAPPING: TypeAdapter[dict[str, str]] = TypeAdapter(dict[Text, Text])
 
 
 class DefectRead(BaseModel):
@@ -102,8 +103,8 @@ def upload(
     store: Store,
     caller: Caller,
     file: Annotated[UploadFile, File(description="CSV, JSON or JSONL; what it is shows from its content.")],
-    name: Annotated[str, Form(max_length=200, examples=["support_data_v1"])] = "",
-    description: Annotated[str, Form(max_length=10_000, examples=["Tickets of the first half-year"])] = "",
+    name: Annotated[Text, Form(max_length=200, examples=["support_data_v1"])] = "",
+    description: Annotated[Text, Form(max_length=10_000, examples=["Tickets of the first half-year"])] = "",
     dataset_type: Annotated[Literal["training", "evaluation"], Form(examples=["training"])] = "training",
     mapping: Annotated[
         str | None, Form(description="JSON: which column is which.", examples=['{"text": "message", "label": "queue"}'])
@@ -141,7 +142,7 @@ def list_datasets(
     caller: Caller,
     page: PageAsked,
     dataset_type: Annotated[Literal["training", "evaluation"] | None, Query()] = None,
-    q: Annotated[str | None, Query(max_length=200, description="Looked for in names and descriptions.")] = None,
+    q: Annotated[Text | None, Query(max_length=200, description="Looked for in names and descriptions.")] = None,
 ) -> list[DatasetRead]:
     """The datasets, newest first."""
     listed = datasets.find(session, caller, page, dataset_type=dataset_type, q=q)

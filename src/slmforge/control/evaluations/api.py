@@ -16,6 +16,7 @@ from slmforge.control.ids import DatasetId, EvaluationId, ExperimentId
 from slmforge.control.models import service as models
 from slmforge.control.problems import responses
 from slmforge.control.tables import Evaluation
+from slmforge.control.texts import Text
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
@@ -28,7 +29,7 @@ class EvaluationCreate(BaseModel):
         json_schema_extra={"examples": [{"model_id": f"model_{EXAMPLE_ID}", "dataset_id": f"ds_{EXAMPLE_ID}"}]},
     )
 
-    model_id: str = Field(max_length=200)
+    model_id: Text = Field(max_length=200)
     dataset_id: DatasetId | None = Field(None, description="Without one, the rows that the experiment held out.")
 
 

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from slmforge.contract.spec import Base, HeldOut, Lora, Optimization, ScratchBase, Task
 from slmforge.control.errors import Invalid
+from slmforge.control.texts import Text
 
 TOKENS_PER_BYTE = 0.3  # of English CSV and JSONL under a BPE; only sizes the defaults, never reported
 
@@ -28,7 +29,7 @@ class TrainingConfig(BaseModel):
     lora_rank: int | None = Field(None, ge=1, le=1024)
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float | None = Field(None, ge=0, lt=1)
-    lora_targets: str | None = Field(None, max_length=1000, description='"all-linear" or module names with commas.')
+    lora_targets: Text | None = Field(None, max_length=1000, description='"all-linear" or module names with commas.')
     max_seq_length: int | None = Field(None, ge=8, le=1 << 20)
     micro_batch_tokens: int | None = Field(None, ge=8, le=1 << 24)
     seed: int | None = Field(None, ge=0, lt=1 << 31)

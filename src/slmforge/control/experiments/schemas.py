@@ -10,6 +10,7 @@ from slmforge.control.experiments.configure import TrainingConfig
 from slmforge.control.ids import DatasetId, EvaluationId, ExperimentId
 from slmforge.control.models import service as models
 from slmforge.control.tables import Evaluation, Experiment, Model, Run, RunEvent
+from slmforge.control.texts import Text
 
 EXAMPLE_ID = "0198c5f0a1b27c3d8e4f5a6b7c8d9e0f"
 
@@ -35,10 +36,10 @@ class ExperimentCreate(BaseModel):
         },
     )
 
-    name: str = Field(min_length=1, max_length=200)
-    description: str = Field("", max_length=10_000)
-    goal: str = Field("", max_length=10_000)
-    base_model_id: str = Field(
+    name: Text = Field(min_length=1, max_length=200)
+    description: Text = Field("", max_length=10_000)
+    goal: Text = Field("", max_length=10_000)
+    base_model_id: Text = Field(
         min_length=1,
         max_length=1000,
         description="A name of the catalogue, a hub id `owner/name[@revision]`, or the absolute path of a folder.",

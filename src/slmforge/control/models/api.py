@@ -15,6 +15,7 @@ from slmforge.control.ids import EvaluationId, ExperimentId
 from slmforge.control.models import service as models
 from slmforge.control.problems import responses
 from slmforge.control.tables import Model
+from slmforge.control.texts import Text
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -88,7 +89,7 @@ def list_models(
 
 
 @router.get("/{model_id}", responses=responses(404))
-def get_model(session: Reading, caller: Caller, model_id: str) -> ModelRead:
+def get_model(session: Reading, caller: Caller, model_id: Text) -> ModelRead:
     """One model, by its catalogue name or its id."""
     model = models.get(session, caller, model_id)
     return _read(model, models.evaluation_ids(session, [model.id]).get(model.id, []))
@@ -104,7 +105,7 @@ def get_model(session: Reading, caller: Caller, model_id: str) -> ModelRead:
     },
 )
 def download_model_file(
-    request: Request, session: Reading, store: Store, caller: Caller, model_id: str, path: str
+    request: Request, session: Reading, store: Store, caller: Caller, model_id: Text, path: str
 ) -> Response:
     """One file of a fine-tuned model: weights or adapter as safetensors, tokenizer, model card."""
     blob = models.file_of(models.get(session, caller, model_id), path)

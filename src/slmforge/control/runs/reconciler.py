@@ -38,7 +38,7 @@ class Limits:
 
 
 class Reconciler:
-    """One worker's hands. `followers` are told, in the same transaction, when a run of their kind has ended."""
+    """One worker's hands. `followers` hear, in the same transaction, of each run of their kind that a process has ended."""
 
     def __init__(
         self,
