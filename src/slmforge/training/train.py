@@ -136,7 +136,7 @@ class Loop:
             return loss_or_norm
         rate, progress = self.spec.optimization.learning_rate, self.progress
         message = (
-            f"the loss or its gradient stopped being a finite number by step {progress.step} of {progress.total_steps}; "
+            f"the loss or its gradient was no longer finite by step {progress.step} of {progress.total_steps}; "
             f"the learning rate of {rate:g} is the likely reason: train again with a tenth of it"
         )
         raise RunFailure("diverged", message)
