@@ -1,5 +1,6 @@
 """Whole training runs on tiny models, in this process."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slmforge.blobs import LocalBlobStore
 from slmforge.contract.events import Checkpointed, Finished, KnownEvent, Measured, Noted, Progressed
 from slmforge.contract.run_folder import RunFolder, fetch_artifact
-from slmforge.contract.spec import ArtifactRef, DirectoryBase, EvalData, HeldOut, TrainSpec
+from slmforge.contract.spec import ArtifactRef, DirectoryBase, EvalData, HeldOut, HubBase, TrainSpec
 from slmforge.training.failures import RunFailure
 from slmforge.training.job import train
 from slmforge.training.model import load_base, load_tuned
@@ -62,6 +63,7 @@ def test_a_model_directory_learns_and_its_export_says_what_it_learnt(
     assert loss["last"] < 0.7 * loss["first"]
     assert finished.summary["train_rows"] == 96
     assert finished.summary["steps"] == 24
+    assert finished.summary["base"] == spec.base.model_dump(mode="json")
     assert (finished.summary["trainable_parameters"] < finished.summary["parameters"]) == (method == "lora")
 
     exported = fetch_artifact(store, finished.artifacts["model"], tmp_path / "exported")
@@ -128,6 +130,26 @@ def test_a_resumed_scratch_run_keeps_its_tokenizer(store: LocalBlobStore, make_s
     second = Run(store, spec.model_copy(update={"resume_from": first.checkpoints()[-1]}), attempt=2)
     assert second.carry_out().summary["steps"] == 24
     assert min(second.losses()) == 4
+
+
+def test_a_resumed_run_stays_at_the_hub_commit_it_began_with(
+    store: LocalBlobStore, make_spec: MakeSpec, model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = "c0ffee"
+    shutil.copytree(model_directory, tmp_path / branch)
+
+    def snapshot_download(_repo_id: str, *, revision: str, **_options: object) -> str:
+        return str(tmp_path / (branch if revision == "main" else revision))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    spec = make_spec(model_directory, method="lora")
+    spec = spec.model_copy(update={"base": HubBase(repo_id="some/model", revision="main")})
+    first = Run(store, spec, attempt=1, interrupt_at=3)
+    with pytest.raises(Interrupted):
+        first.carry_out()
+    branch = "decade"
+    second = Run(store, spec.model_copy(update={"resume_from": first.checkpoints()[-1]}), attempt=2)
+    assert second.carry_out().summary["base"]["revision"] == "c0ffee"
 
 
 def test_a_checkpoint_of_other_settings_is_refused(store: LocalBlobStore, make_spec: MakeSpec) -> None:

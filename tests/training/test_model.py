@@ -108,6 +108,8 @@ def test_a_hub_model_is_fetched_pinned_and_without_anything_that_runs(
         return str(model_directory)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert load_base(HubBase(repo_id="some/model", revision="abc123")).folder == model_directory
-    assert (asked["repo_id"], asked["revision"]) == ("some/model", "abc123")
+    loaded = load_base(HubBase(repo_id="some/model", revision="main"))
+    assert loaded.folder == model_directory
+    assert loaded.base == HubBase(repo_id="some/model", revision=model_directory.name)  # a commit, in the hub's cache
+    assert (asked["repo_id"], asked["revision"]) == ("some/model", "main")
     assert not {"*.py", "*.bin", "*.pt"} & set(asked["allow_patterns"])  # type: ignore[call-overload]  # a list of strings

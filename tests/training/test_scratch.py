@@ -53,11 +53,11 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_the_generator_alone(to
     assert not torch.equal(first.state_dict()[weight], other.state_dict()[weight])
 
 
-@pytest.mark.parametrize(("size", "millions"), [("scratch-1m", 0.7), ("scratch-5m", 4.3), ("scratch-25m", 23.5)])
-def test_a_size_is_about_what_its_name_says(size: ScratchSize, millions: float) -> None:
+@pytest.mark.parametrize(("size", "millions"), [("scratch-1m", 1), ("scratch-5m", 5), ("scratch-25m", 25)])
+def test_a_size_is_what_its_name_says(size: ScratchSize, millions: int) -> None:
     shape = scratch.SHAPES[size]
     layer = 4 * shape.width**2 + 3 * shape.width * shape.feed_forward
-    assert shape.vocabulary * shape.width + shape.layers * layer == pytest.approx(millions * 1e6, rel=0.02)
+    assert shape.vocabulary * shape.width + shape.layers * layer == pytest.approx(millions * 1e6, rel=0.1)
 
 
 def test_a_scratch_model_survives_saving_and_loading(tokenizer: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, prog
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, planned: Progress) -> Progress:
     """Put the state in `folder` back. Raises `RunFailure` when it belongs to another run than the one `planned`."""
-    progress = Progress(**json.loads((folder / "progress.json").read_text()))
+    progress = read_progress(folder)
     moving = _moving(model)
     weights = load_file(folder / "weights.safetensors")
     fits = weights.keys() == moving.keys() and all(weights[name].shape == moving[name].shape for name in weights)
@@ -90,6 +90,11 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pl
         optimizer.state[parameter][moment] = value.to(parameter.device)
     set_random_states(load_file(folder / "random.safetensors"))
     return progress
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where the run of this checkpoint stood."""
+    return Progress(**json.loads((folder / "progress.json").read_text()))
 
 
 def random_states() -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def model_card(spec: TrainSpec, progress: Progress) -> str:
         header=header,
         name=spec.name,
         how="LoRA" if spec.method == "lora" else "full fine-tuning",
-        base=base,
+        base=base if not isinstance(spec.base, HubBase) else f"{base}` at `{spec.base.revision}",
         files="\n".join(files),
         sequences=progress.rows,
         steps=progress.step,
@@ -112,7 +112,7 @@ CARD = """\
 
 # {name}
 
-{how} of `{base}` with [SLM Forge](https://pypi.org/project/slmforge/). The licence is that of the base model and of the
+{how} of `{base}` with SLM Forge. The licence is that of the base model and of the
 data, which this tool cannot know.
 
 | | |

@@ -11,7 +11,7 @@ from torch import nn
 
 from slmforge.contract.events import Emit, Finished, Noted, Progressed
 from slmforge.contract.run_folder import RunFolder, fetch_artifact
-from slmforge.contract.spec import ScratchBase, TrainSpec
+from slmforge.contract.spec import Base, HubBase, ScratchBase, TrainSpec
 from slmforge.training import checkpoint, scratch
 from slmforge.training.export import export, peak_memory_bytes
 from slmforge.training.failures import RunFailure
@@ -35,7 +35,8 @@ def train(spec: TrainSpec, folder: RunFolder, emit: Emit, stop: StopRequest) -> 
         resumed = fetch_artifact(folder.store, spec.resume_from, work / "resumed") if spec.resume_from else None
         tokenizer = _scratch_tokenizer(spec, rows, resumed, work, emit)
 
-        loaded = load_base(spec.base, tokenizer, use=spec.method)
+        loaded = load_base(_pinned(spec.base, resumed), tokenizer, use=spec.method)
+        spec = spec.model_copy(update={"base": loaded.base})
         attention = choose_attention(loaded.model, loaded.choices)
         emit(Noted(level="info", message=f"attention: {attention.value}; {attention.reason}"))
         model = add_lora(loaded.model, spec.lora, spec.seed) if spec.lora else loaded.model
@@ -52,7 +53,7 @@ def train(spec: TrainSpec, folder: RunFolder, emit: Emit, stop: StopRequest) -> 
             rows=training.examples,
             held_out=held_out.examples,
             spec=spec,
-            progress=Progress(len(training.examples), total_steps(len(training.examples), spec.optimization)),
+            progress=_planned(spec, training),
             emit=emit,
             stop=stop,
             checkpoints=checkpoint.Checkpoints(folder, emit, spec.checkpoint_every_seconds, tokenizer),
@@ -61,7 +62,8 @@ def train(spec: TrainSpec, folder: RunFolder, emit: Emit, stop: StopRequest) -> 
         emit(Progressed(stage="saving the model", done=0, total=1, unit="files"))
         export(work / "model", model, loaded.folder, spec, loop.progress)
         artifact = folder.publish_folder("model", work / "model")
-    summary = _summary(spec, rows, training, model, loop.progress) | {"wall_seconds": time.monotonic() - began}
+    summary = _summary(spec, rows, training, model, loop.progress)
+    summary |= {"architecture": type(loaded.model).__name__, "wall_seconds": time.monotonic() - began}
     return Finished(summary=summary, artifacts={"model": artifact})
 
 
@@ -74,6 +76,19 @@ def _scratch_tokenizer(spec: TrainSpec, rows: Rows, resumed: Path | None, work: 
     emit(Progressed(stage="learning the tokenizer", done=0, total=len(rows.train), unit="rows"))
     scratch.learn_tokenizer(texts(rows.train), spec.base.size, work / "tokenizer")
     return work / "tokenizer"
+
+
+def _pinned(base: Base, resumed: Path | None) -> Base:
+    """A run that goes on does so from the revision it began with, whatever the hub's branch has become."""
+    if isinstance(base, HubBase) and resumed is not None:
+        return base.model_copy(update={"revision": checkpoint.read_progress(resumed).revision})
+    return base
+
+
+def _planned(spec: TrainSpec, training: RenderedRows) -> Progress:
+    rows = len(training.examples)
+    revision = spec.base.revision if isinstance(spec.base, HubBase) else None
+    return Progress(rows, total_steps(rows, spec.optimization), revision)
 
 
 def _reporter(emit: Emit, stage: str, total: int) -> Callable[[int], None]:
@@ -96,6 +111,7 @@ def _summary(
 ) -> dict[str, Any]:
     weights = list(model.parameters())
     return {
+        "base": spec.base.model_dump(mode="json"),
         "steps": progress.step,
         "epochs": spec.optimization.epochs,
         "tokens_seen": progress.tokens,

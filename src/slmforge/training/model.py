@@ -31,8 +31,12 @@ Use = Literal["full", "lora", "inference"]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model on its device, its tokenizer's files, and what was chosen for this machine, with reasons."""
+    """A model on its device, its tokenizer's files, and what was chosen for this machine, with reasons.
 
+    `base` is what was asked for, a hub's branch replaced by the commit that it stood at.
+    """
+
+    base: Base
     model: "PreTrainedModel"
     renderer: Renderer
     folder: Path
@@ -52,8 +56,11 @@ def load_base(base: Base, scratch_tokenizer: Path | None = None, *, use: Use = "
     if isinstance(base, ScratchBase):
         if scratch_tokenizer is None:
             raise RunFailure("model_unavailable", "the tokenizer of this scratch model is missing; train it again")
-        return _ready(scratch.build(base.size, base.seed, scratch_tokenizer), scratch_tokenizer, use)
-    return _load_folder(_directory(base) if isinstance(base, DirectoryBase) else _snapshot(base), use)
+        return _ready(base, scratch.build(base.size, base.seed, scratch_tokenizer), scratch_tokenizer, use)
+    if isinstance(base, DirectoryBase):
+        return _load_folder(base, _directory(base), use)
+    folder = _snapshot(base)  # the hub's cache names it by the commit
+    return _load_folder(base.model_copy(update={"revision": folder.name}), folder, use)
 
 
 def load_tuned(base: Base, artifact: Path) -> Loaded:
@@ -62,7 +69,7 @@ def load_tuned(base: Base, artifact: Path) -> Loaded:
     Raises `RunFailure` as `load_base` does.
     """
     if not (artifact / "adapter_config.json").is_file():
-        return _load_folder(artifact, "inference")
+        return _load_folder(base, artifact, "inference")
     from peft import PeftModel
 
     loaded = load_base(base, artifact)
@@ -141,7 +148,7 @@ def _unavailable(base: HubBase, reason: str) -> RunFailure:
     return RunFailure("model_unavailable", f"{base.repo_id} at {base.revision} {reason}")
 
 
-def _load_folder(folder: Path, use: Use) -> Loaded:
+def _load_folder(base: Base, folder: Path, use: Use) -> Loaded:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -166,7 +173,7 @@ def _load_folder(folder: Path, use: Use) -> Loaded:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         message = f"the weights in {folder.name} lack {missing} and would be random there; save the model anew"
         raise RunFailure("model_rejected", message)
-    return _ready(model, folder, use)
+    return _ready(base, model, folder, use)
 
 
 def _refuse_what_we_never_load(folder: Path) -> None:
@@ -184,13 +191,13 @@ def _refuse_what_we_never_load(folder: Path) -> None:
         raise RunFailure("model_rejected", message)
 
 
-def _ready(model: "PreTrainedModel", folder: Path, use: Use) -> Loaded:
+def _ready(base: Base, model: "PreTrainedModel", folder: Path, use: Use) -> Loaded:
     """The model on its device, in its precision, not yet training."""
     choices = choose_for_this_machine(use)
     torch.set_num_threads(int(choices["threads"].value))
     nn.Module.to(model, device=choices["device"].value, dtype=weights_dtype(choices["precision"]))
     nn.Module.eval(model)
-    return Loaded(model, _read_renderer(folder), folder, choices)
+    return Loaded(base, model, _read_renderer(folder), folder, choices)
 
 
 def _read_renderer(folder: Path) -> Renderer:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Progress:
-    """The run after `step` optimizer steps. Sums are over the whole run."""
+    """The run after `step` optimizer steps. Sums are over the whole run; `revision` pins a base from the hub."""
 
     rows: int
     total_steps: int
+    revision: str | None = None
     step: int = 0
     tokens: int = 0
     label_tokens: int = 0

@@ -76,7 +76,7 @@ def _submit(session: Session, experiment: Experiment, model: Model, dataset: Dat
             raise Invalid(f"dataset_id: its rows are read as {rows.layout}, which this model was not trained for.")
         data = EvalData(train=data.train, eval=rows, held_out=None)
     spec = EvalSpec(
-        base=trained.base,
+        base=models.BASE.validate_python((experiment.run.summary or {}).get("base", trained.base)),
         tuned=ArtifactRef.model_validate(model.source),
         data=data,
         task=trained.task,

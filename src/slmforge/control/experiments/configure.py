@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from slmforge.contract.spec import Base, HeldOut, Lora, Optimization, ScratchBase, Task
+from slmforge.contract.spec import Base, HeldOut, Lora, Optimization, ScratchBase, ScratchSize, Task
 from slmforge.control.errors import Invalid
 from slmforge.control.texts import Text
 
@@ -112,20 +112,26 @@ def resolve(asked: TrainingConfig, base: Base, task: Task, rows: int, size_bytes
     return Resolved(values, reasons)
 
 
+# How each scratch model is trained by default: tokens over all epochs, rows per step, learning rate. Measured on
+# BANKING77: more passes no longer help, and at 6e-3 the smallest model falls apart.
+_SCRATCH: dict[ScratchSize, tuple[float, int, float]] = {
+    "scratch-1m": (2.25e6, 32, 3e-3),
+    "scratch-5m": (2.0e6, 64, 2e-3),
+    "scratch-25m": (1.0e6, 64, 1e-3),
+}
+
+
 def _scratch(base: ScratchBase, rows: int, size_bytes: int) -> list[tuple[str, Any, str]]:
+    budget, batch_size, rate = _SCRATCH[base.size]
     tokens = size_bytes * TOKENS_PER_BYTE
-    epochs = min(15, max(3, round(4_000_000 / max(tokens, 1))))
-    rate = {"scratch-1m": 4e-3, "scratch-5m": 2e-3, "scratch-25m": 1e-3}[base.size]
+    epochs = min(12, max(2, round(budget / tokens)))
+    most = 16 if rows < 500 else 32 if rows < 5000 else batch_size
     return [
-        (
-            "num_epochs",
-            float(epochs),
-            f"about 4 million tokens of a file of some {tokens:,.0f}, between 3 and 15 times",
-        ),
-        ("batch_size", 64 if rows >= 5000 else 32, "random weights learn best from many small steps"),
+        ("num_epochs", float(epochs), f"some {budget / 1e6:.1f} million tokens in all, but 2 to 12 passes"),
+        ("batch_size", min(batch_size, most), "random weights learn best from many small steps"),
         ("learning_rate", rate, "random weights of this width take a high rate"),
         ("weight_decay", 0.1, "keeps a model trained from nothing from memorising"),
-        ("max_seq_length", 1024, "longer rows are cut at this many tokens; see cut_rows in the training statistics"),
+        ("max_seq_length", 1024, "longer rows are shortened to this many tokens, and counted in cut_rows"),
     ]
 
 
@@ -137,7 +143,7 @@ def _pretrained(method: str, rows: int) -> list[tuple[str, Any, str]]:
         ("batch_size", 16 if rows >= 500 else 8, "small batches suit small data, and adapters most of all"),
         ("learning_rate", rate, "adapters take about ten times the rate of full fine-tuning" if lora else "usual"),
         ("weight_decay", 0.0 if lora else 0.01, "adapters are small enough without it" if lora else "usual"),
-        ("max_seq_length", 2048, "longer rows are cut at this many tokens; see cut_rows in the training statistics"),
+        ("max_seq_length", 2048, "longer rows are shortened to this many tokens, and counted in cut_rows"),
     ]
 
 

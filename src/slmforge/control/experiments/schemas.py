@@ -279,7 +279,7 @@ def _lineage(experiment: Experiment) -> dict[str, Any]:
         "training_dataset_sha256": data["train"]["blob"]["sha256"],
         "eval_dataset_sha256": data["eval"]["blob"]["sha256"] if data["eval"] else None,
         "held_out": data["held_out"],
-        "base_model": run.spec["base"],
+        "base_model": (run.summary or {}).get("base", run.spec["base"]),
         "seed": run.spec["seed"],
         "code_version": started.get("versions", {}).get("slmforge", __version__),
         "package_versions": started.get("versions", {}),

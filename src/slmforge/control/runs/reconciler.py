@@ -38,7 +38,7 @@ class Limits:
 
 
 class Reconciler:
-    """One worker's hands. `followers` hear, in the same transaction, of each run of their kind that a process has ended."""
+    """One worker's hands. `followers` hear, in the same transaction, of each run of their kind that a process ended."""
 
     def __init__(
         self,
