@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from slmforge import __version__
 from slmforge.blobs import open_store
@@ -23,7 +24,9 @@ MULTIPART_OVERHEAD_BYTES = 64 << 10
 
 def create_app(settings: Settings) -> FastAPI:
     """The application over a database whose schema is up to date."""
-    app = FastAPI(
+    # Its documentation page comes from this machine: the usual one is blank where there is no internet.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="SLM Forge",
         summary="From a file of your own data to a small language model that is measurably better on it.",
         version=__version__,

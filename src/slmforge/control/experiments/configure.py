@@ -11,6 +11,7 @@ from slmforge.control.errors import Invalid
 from slmforge.control.texts import Text
 
 TOKENS_PER_BYTE = 0.3  # of English CSV and JSONL under a BPE; only sizes the defaults, never reported
+FEWEST_STEPS = 300  # below that a model with random weights has hardly begun
 
 
 class TrainingConfig(BaseModel):
@@ -122,13 +123,14 @@ _SCRATCH: dict[ScratchSize, tuple[float, int, float]] = {
 
 
 def _scratch(base: ScratchBase, rows: int, size_bytes: int) -> list[tuple[str, Any, str]]:
-    budget, batch_size, rate = _SCRATCH[base.size]
-    tokens = size_bytes * TOKENS_PER_BYTE
-    epochs = min(12, max(2, round(budget / tokens)))
-    most = 16 if rows < 500 else 32 if rows < 5000 else batch_size
+    budget, most_rows, rate = _SCRATCH[base.size]
+    batch_size = min(most_rows, 16 if rows < 500 else 32 if rows < 5000 else 64)
+    passes = min(9, max(2, round(budget / (size_bytes * TOKENS_PER_BYTE))))
+    passes = max(passes, min(30, math.ceil(FEWEST_STEPS * batch_size / rows)))
+    why = f"some {budget / 1e6:.1f} million tokens in 2 to 9 passes, or up to 30 to make {FEWEST_STEPS} steps"
     return [
-        ("num_epochs", float(epochs), f"some {budget / 1e6:.1f} million tokens in all, but 2 to 12 passes"),
-        ("batch_size", min(batch_size, most), "random weights learn best from many small steps"),
+        ("num_epochs", float(passes), why),
+        ("batch_size", batch_size, "random weights learn best from many small steps"),
         ("learning_rate", rate, "random weights of this width take a high rate"),
         ("weight_decay", 0.1, "keeps a model trained from nothing from memorising"),
         ("max_seq_length", 1024, "longer rows are shortened to this many tokens, and counted in cut_rows"),
@@ -141,8 +143,16 @@ def _pretrained(method: str, rows: int) -> list[tuple[str, Any, str]]:
     return [
         ("num_epochs", 3.0 if rows < 20_000 else 1.0, "three passes for small data, one where there is plenty"),
         ("batch_size", 16 if rows >= 500 else 8, "small batches suit small data, and adapters most of all"),
-        ("learning_rate", rate, "adapters take about ten times the rate of full fine-tuning" if lora else "usual"),
-        ("weight_decay", 0.0 if lora else 0.01, "adapters are small enough without it" if lora else "usual"),
+        (
+            "learning_rate",
+            rate,
+            "ten times that of full fine-tuning" if lora else "small enough to keep what the model knows",
+        ),
+        (
+            "weight_decay",
+            0.0 if lora else 0.01,
+            "adapters need none" if lora else "a little keeps the weights in bounds",
+        ),
         ("max_seq_length", 2048, "longer rows are shortened to this many tokens, and counted in cut_rows"),
     ]
 
