@@ -6,6 +6,7 @@ Texts from data and from the service are shown as text: no markup of theirs is o
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
+from urllib.parse import unquote
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
@@ -97,7 +98,8 @@ class Display:
     def artifacts(self, experiment: Experiment) -> None:
         """Where what was made lies."""
         for name, url in experiment.artifacts.items():
-            self.say(f"{name}: {url.removeprefix('file://')}")
+            local = url.startswith("file://")
+            self.say(f"{name}: {unquote(url.removeprefix('file://')) if local else url}")
 
 
 class _TwoLines(Progress):
