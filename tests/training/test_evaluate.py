@@ -123,7 +123,7 @@ def test_written_answers_are_scored_on_the_rows_that_were_drawn(
         eval=_put(store, "qa-eval", rows, "question_answer", ["question", "answer"]),
         held_out=None,
     )
-    spec = trained(make_spec(task="generation", data=data, optimization={"epochs": 12, "learning_rate": 1e-2}))
+    spec = trained(make_spec(task="generation", data=data, optimization={"epochs": 20, "learning_rate": 4e-3}))
     finished, _ = _evaluate(spec, store)
     metrics = finished.summary["metrics"]
     assert set(metrics) == {"exact_match", "token_f1", "perplexity"}
