@@ -45,9 +45,11 @@ def test_a_server_whose_parts_do_not_answer_is_not_used(service: FakeService, tm
     assert running_server(tmp_path) is None
 
 
-def test_a_server_that_another_command_started_for_itself_is_not_used(service: FakeService, tmp_path: Path) -> None:
-    write_note(tmp_path, url=service.url, pid=os.getpid(), exits_with_parent=True)
-    assert running_server(tmp_path) is None
+def test_two_commands_on_one_folder_each_have_their_server_and_neither_takes_the_others(tmp_path: Path) -> None:
+    with OwnServer(tmp_path) as one, OwnServer(tmp_path) as other:
+        assert one.url != other.url
+        assert running_server(tmp_path) is None
+    assert list(tmp_path.glob("server*.json*")) == []
 
 
 def test_a_server_that_cannot_start_says_why_in_its_own_words(tmp_path: Path) -> None:

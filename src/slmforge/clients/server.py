@@ -38,8 +38,8 @@ def running_server(data: Path) -> str | None:
 
     One that another command started for itself is not: it ends with that command.
     """
-    note = _read_note(data)
-    if note is None or note.exits_with_parent or not _is_alive(note.pid):
+    note = _read_note(data / "server.json")
+    if note is None or not _is_alive(note.pid):
         return None
     return note.url if _parts_answer(note.url) else None
 
@@ -83,10 +83,15 @@ class OwnServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._note.unlink(missing_ok=True)
 
     def wait(self) -> None:
         """Block until the server ends by itself."""
         self._process.wait()
+
+    @property
+    def _note(self) -> Path:
+        return self._data / f"server-{self._process.pid}.json"
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._data.mkdir(parents=True, exist_ok=True)
@@ -107,8 +112,8 @@ class OwnServer:
         while time.monotonic() < give_up_at:
             if self._process.poll() is not None:
                 raise ServerFailed(self._last_words())
-            note = _read_note(self._data)
-            if note is not None and note.pid == self._process.pid and _parts_answer(note.url):
+            note = _read_note(self._note)
+            if note is not None and _parts_answer(note.url):
                 return note.url
             time.sleep(POLL_SECONDS)
         raise ServerFailed(f"The server did not come up within {START_SECONDS} seconds; {self._log} may say why.")
@@ -135,13 +140,12 @@ class _Note:
 
     url: str
     pid: int
-    exits_with_parent: bool
 
 
-def _read_note(data: Path) -> _Note | None:
+def _read_note(path: Path) -> _Note | None:
     try:
-        note = json.loads((data / "server.json").read_text(encoding="utf-8"))
-        return _Note(str(note["url"]), int(note["pid"]), bool(note.get("exits_with_parent", False)))
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return _Note(str(note["url"]), int(note["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # no server, or one that is just writing it
 

@@ -57,8 +57,9 @@ def _serve(settings: Settings, listening: socket.socket, host: str, *, exit_with
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     worker = SupervisedWorker()
     url = f"http://{_in_url(host)}:{port}"
-    note = settings.data / "server.json"
-    _write_note(note, {"url": url, "pid": os.getpid(), "exits_with_parent": exit_with_parent})
+    # One that ends with its parent is that parent's alone; each other one may be used by any command.
+    note = settings.data / (f"server-{os.getpid()}.json" if exit_with_parent else "server.json")
+    _write_note(note, {"url": url, "pid": os.getpid()})
     sys.stdout.write(f"SLM Forge at {url}, documentation at {url}/docs, files in {settings.data}. Ctrl-C ends it.\n")
     sys.stdout.flush()
     try:
@@ -72,7 +73,7 @@ def _serve(settings: Settings, listening: socket.socket, host: str, *, exit_with
 
 def _write_note(path: Path, note: dict[str, object]) -> None:
     """Say where the server is, for commands that would use a running one. The latest server's note stands."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished = path.with_suffix(f".{os.getpid()}.new")
     unfinished.write_text(json.dumps(note))
     unfinished.replace(path)
 

@@ -169,7 +169,7 @@ class Model(Table):
     # No foreign key: the experiment refers to its base model, and a ring of tables cannot be created in order.
     experiment_id: Mapped[uuid.UUID | None] = mapped_column(unique=True)
 
-    base_model: Mapped["Model | None"] = relationship(remote_side="Model.id")
+    base_model: Mapped["Model | None"] = relationship(remote_side="Model.id", lazy="joined", join_depth=1)
 
 
 class Experiment(Table):
@@ -213,7 +213,7 @@ class Evaluation(Table):
 
     run: Mapped[Run] = relationship(lazy="joined", innerjoin=True)
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
-    experiment: Mapped[Experiment] = relationship()
+    experiment: Mapped[Experiment] = relationship(lazy="joined", innerjoin=True)
 
 
 class IdempotencyKey(Table):

@@ -75,17 +75,21 @@ def list_experiments(
     return [experiment_read(e, evaluations.get(e.id, []), made.get(e.id), store.url) for e in listed.rows]
 
 
-@router.get("/{experiment_id}", responses={304: {"description": "Unchanged."}, **responses(404)})
+@router.get(
+    "/{experiment_id}",
+    response_model=ExperimentRead,
+    responses={304: {"description": "Unchanged."}, **responses(404)},
+)
 def get_experiment(
     request: Request, response: Response, session: Reading, store: Store, caller: Caller, experiment_id: ExperimentId
-) -> ExperimentRead:
+) -> ExperimentRead | Response:
     """One experiment: status, progress, settings, lineage, and what it led to."""
     experiment = experiments.get(session, caller, experiment_id)
     evaluations = experiments.evaluations_of(session, [experiment.id]).get(experiment.id, [])
     versions = [experiment.run.version, *(evaluation.run.version for evaluation in evaluations)]
     etag = f'W/"{".".join(map(str, versions))}"'
     if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers={"ETag": etag})  # type: ignore[return-value]
+        return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     made = models.of_experiments(session, [experiment.id]).get(experiment.id)
     return experiment_read(experiment, evaluations, made, store.url)

@@ -40,23 +40,23 @@ def create(session: Session, owner: str, wanted: Wanted) -> Experiment:
     """
     train = _dataset(session, owner, wanted.training_dataset_id, "training")
     held_out = _dataset(session, owner, wanted.eval_dataset_id, "evaluation") if wanted.eval_dataset_id else None
-    if held_out is not None and task_of(held_out.layout) != task_of(train.layout):  # type: ignore[arg-type]
+    train_ref, held_out_ref = datasets.reference(train), datasets.reference(held_out) if held_out else None
+    task = task_of(train_ref.layout)
+    if held_out_ref is not None and task_of(held_out_ref.layout) != task:
         raise Invalid(
-            f"eval_dataset_id: its rows are read as {held_out.layout}, those of the training dataset as "
-            f"{train.layout}; upload one of them again with a mapping that makes them alike."
+            f"eval_dataset_id: its rows are read as {held_out_ref.layout}, those of the training dataset as "
+            f"{train_ref.layout}; upload one of them again with a mapping that makes them alike."
         )
     seed = wanted.training_config.seed or 0
     base_model, base = models.resolve_base(session, owner, wanted.base_model_id, wanted.located, seed)
-    train_ref = datasets.reference(train)
-    task = task_of(train_ref.layout)
     resolved = resolve(wanted.training_config, base, task, train.row_count, train_ref.blob.size_bytes)
     spec = TrainSpec(
         name=wanted.name,
         base=base,
         data=EvalData(
             train=train_ref,
-            eval=datasets.reference(held_out) if held_out else None,
-            held_out=None if held_out else resolved.held_out(),
+            eval=held_out_ref,
+            held_out=None if held_out_ref else resolved.held_out(),
         ),
         task=task,
         method=resolved.values["method"],
