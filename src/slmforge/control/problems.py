@@ -145,6 +145,10 @@ def _field_error(found: dict[str, Any]) -> FieldError:
         return FieldError(loc=loc, msg="there is no such setting; /docs lists those there are")
     if found["type"] == "missing":
         return FieldError(loc=loc, msg="it is required")
+    if found["type"] == "json_invalid":
+        return FieldError(loc=["body"], msg=f"it is not valid JSON ({found['ctx']['error']} at character {loc[-1]})")
+    if found["type"] == "model_attributes_type":
+        return FieldError(loc=loc, msg="a JSON object is expected")
     message = str(found["msg"]).rstrip(".")
     return FieldError(loc=loc, msg=message[0].lower() + message[1:])
 

@@ -36,6 +36,19 @@ def test_every_error_is_a_problem_document(api: TestClient, method: str, path: s
     assert problem["instance"].startswith("urn:uuid:")
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"name": ', "the request body: it is not valid JSON (Expecting value at character 9)."),
+        ("[]", "the request body: a JSON object is expected."),
+    ],
+)
+def test_a_body_that_is_no_object_is_told_so(api: TestClient, body: str, said: str) -> None:
+    answer = api.post("/experiments", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == said
+
+
 def test_field_errors_are_listed_beside_the_sentence(api: TestClient) -> None:
     problem = api.post("/experiments", json={"name": "x"}).json()
     assert {tuple(error["loc"]) for error in problem["errors"]} == {
