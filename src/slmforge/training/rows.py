@@ -94,5 +94,5 @@ def _usable(store: BlobStore, ref: DatasetRef) -> list[Conversation]:
     except UnreadableFile as error:
         raise RunFailure("no_usable_rows", str(error)) from error
     if not rows:
-        raise RunFailure("no_usable_rows", "no row of the dataset can be used; GET /datasets/{id} lists why under issues")
+        raise RunFailure("no_usable_rows", "no row of the dataset can be used; its issues say why, row by row")
     return rows
